@@ -112,7 +112,12 @@ describe("a picture of a disk", () => {
     expect(await commandLine("map", "--svg", svg, image)).toEqual({ code: 0, err: "", out: "" })
     const drawn = readFileSync(svg, "utf8")
     expect(drawn).toMatch(/^<svg [^]*<\/svg>\n$/)
-    expect((await commandLine("map", "--svg", svg, image)).code).toBe(1)
+    expect(await commandLine("map", "--svg", svg, image)).toEqual({
+      code: 1, out: "", err: `vioblk: ${svg}: cannot create: it exists already; choose another name or remove it first\n`,
+    })
+    const lost = join(golden, "missing", "a.svg")
+    const err = `vioblk: ${lost}: cannot create: its folder does not exist\n`
+    expect(await commandLine("map", "--svg", lost, image)).toEqual({ code: 1, out: "", err })
     expect(pictureSvg(cellsOf(PARTS, 8192, 8), '<a&"\u001b')).toContain("<title>&#60;a&#38;&#34;\ufffd</title>")
   })
 })

@@ -1,5 +1,6 @@
 /** `vioblk map`: lists where each part of a disk is stored, in the image or in a backing file. */
 import { writeFileSync } from "node:fs"
+import { hostError } from "../../../backing/host/host-errors.ts"
 import { openImage } from "../../../backing/open.ts"
 import type { Arguments } from "../arguments.ts"
 import { cellsOf } from "../disk-map/cells.ts"
@@ -45,13 +46,19 @@ interface Picture {
 
 function drawPicture(parts: Iterable<Part>, { title, start, size, svg, isPrinted }: Picture): void {
   const known = [...parts].map((part) => ({ ...part, start: part.start - start }))
-  if (svg !== undefined) {
-    // Nothing is overwritten.
-    writeFileSync(svg, pictureSvg(cellsOf(known, size, SVG_CELLS), title), { flag: "wx" })
-  }
+  if (svg !== undefined) writeNew(svg, pictureSvg(cellsOf(known, size, SVG_CELLS), title))
   if (!isPrinted) return
   const screen = terminal()
   printHelp(pictureLines(cellsOf(known, size, cellCount(screen)), screen).join("\n"))
+}
+
+/** Nothing is overwritten. @throws BackingError */
+function writeNew(path: string, text: string): void {
+  try {
+    writeFileSync(path, text, { flag: "wx" })
+  } catch (error) {
+    throw hostError(error, "create", path)
+  }
 }
 
 function nothing(start: number): Part {

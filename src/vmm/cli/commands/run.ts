@@ -7,6 +7,7 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { BackingError, type VirtioBacking } from "../../../backing/backing.ts"
+import { hostError } from "../../../backing/host/host-errors.ts"
 import { openImage } from "../../../backing/open.ts"
 import { DETECT_ZEROES } from "../../../backing/zeroes/detect-zeroes.ts"
 import type { VirtioBlk } from "../../../virtio/blk/device.ts"
@@ -130,7 +131,7 @@ async function sumUp(session: Session, bytes: number): Promise<{ sha256: string;
 /** Without an image: writes, flushes, reads back and compares. */
 async function tryDevice(settings: Settings): Promise<number> {
   return await stoppable("the temporary disk is removed", async (signal) => {
-    const folder = mkdtempSync(join(tmpdir(), "vioblk-"))
+    const folder = makeTemporaryFolder()
     try {
       const path = join(folder, "disk.raw")
       writeFileSync(path, "")
@@ -145,6 +146,16 @@ async function tryDevice(settings: Settings): Promise<number> {
       rmSync(folder, { recursive: true })
     }
   })
+}
+
+/** @throws BackingError */
+function makeTemporaryFolder(): string {
+  const parent = tmpdir()
+  try {
+    return mkdtempSync(join(parent, "vioblk-"))
+  } catch (error) {
+    throw hostError(error, "create a temporary folder there", parent)
+  }
 }
 
 /** Fills the disk, flushes it and reads it back. Returns whether the data are equal. */
