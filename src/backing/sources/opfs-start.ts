@@ -1,12 +1,13 @@
 /** Starts the worker of `opfsFile` from a blob: URL, so that a page need not serve another file. */
 import { BackingError } from "../backing.ts"
+import type { PlatformAbortSignal } from "./http/types.ts"
 import { OPFS_WORKER_SOURCE } from "./opfs-worker-source.ts"
 
 /** The part of a `Worker` that we use. */
 export interface OpfsWorker {
   postMessage(message: unknown, transfer: object[]): void
   addEventListener(
-    type: "error", listener: (event: { readonly message?: string }) => void, options: { readonly signal: AbortSignal },
+    type: "error", listener: (event: { readonly message?: string }) => void, options: { readonly signal: PlatformAbortSignal },
   ): void
   terminate(): void
 }
