@@ -181,6 +181,14 @@ export class Qcow2Bytes {
     return end
   }
 
+  /** Byte of the data of an extension, 0 without one. */
+  extensionAt(type: number): number {
+    for (let at = this.u32(100); this.u32(at) !== 0; at += 8 + Math.ceil(this.u32(at + 4) / 8) * 8) {
+      if (this.u32(at) === type) return at + 8
+    }
+    return 0
+  }
+
   /** Inserts an extension at the front of the extension area. The rest of the area, and a backing file name, move up. */
   insertExtension(type: number, data: Uint8Array): this {
     const begin = this.version < 3 ? 72 : this.u32(100)

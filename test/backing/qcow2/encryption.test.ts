@@ -13,6 +13,7 @@ import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
 import { Rng } from "../../support/rng.ts"
 
 const CLUSTER = 4096
+const ENCRYPTION_EXTENSION = 0x0537_be77
 const encryption = { passphrase: "open sesame", cipher: "aes-128", iterTime: 1 } as const
 
 /** An encrypted image; its bytes are compared, so it is made once. */
@@ -186,8 +187,7 @@ describe("opening", () => {
     const file = new MemoryFile({ path: "default" })
     createQcow2(file, { size: 1 << 20, encryption: { passphrase: "x", iterTime: 1 } })
     const image = new Qcow2Bytes(file.toBytes())
-    let at = 112
-    while (image.u32(at - 8) !== 0x0537_be77) at += 8
+    const at = image.extensionAt(ENCRYPTION_EXTENSION)
     expect({ length: image.u64(at + 8), aligned: image.u64(at) % 65536n }).toEqual({ length: 2_068_480n, aligned: 0n })
     expect(checkImage(file.clone())).toMatchObject({ corruptions: 0, leaks: 0 })
     // QEMU's layout for a key of 64 bytes.
@@ -199,16 +199,15 @@ describe("opening", () => {
 
   it.each([["first", 0], ["second", 1], ["last", -1]])(
     "QC-OVL-01 QC-LUKS-07 guest data do not overwrite the %s cluster of the header, though an L2 entry names it", (_, which) => {
-      const image = new Qcow2Bytes(luks().toBytes())
-      let at = 112
-      while (image.u32(at - 8) !== 0x0537_be77) at += 8
-      const [header, length] = [Number(image.u64(at)), Number(image.u64(at + 8))]
-      const place = header + (which < 0 ? Math.ceil(length / CLUSTER) + which : which) * CLUSTER
       const file = luks()
       const first = openQcow2(file, { passphrase: encryption.passphrase })
       first.pwrite(secret, 0)
       first.close()
-      const damaged = MemoryFile.of(new Qcow2Bytes(file.toBytes()).setL2(0, (1n << 63n) | BigInt(place)).bytes, { path: "damaged" })
+      const image = new Qcow2Bytes(file.toBytes())
+      const at = image.extensionAt(ENCRYPTION_EXTENSION)
+      const [header, length] = [Number(image.u64(at)), Number(image.u64(at + 8))]
+      const place = header + (which < 0 ? Math.ceil(length / CLUSTER) + which : which) * CLUSTER
+      const damaged = MemoryFile.of(image.setL2(0, (1n << 63n) | BigInt(place)).bytes, { path: "damaged" })
       const disk = openQcow2(damaged, { passphrase: encryption.passphrase })
       expect(backingError(() => disk.pwrite(secret, 0))).toMatchObject({
         code: "corrupt", message: expect.stringContaining("the encryption header is there"),

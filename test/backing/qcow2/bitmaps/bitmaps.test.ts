@@ -63,12 +63,7 @@ const changedIn = (image: Qcow2Image, name: string): [number, number][] =>
   [...image.bitmaps.changed(name)].map(({ offset, length }) => [offset, length])
 
 /** Byte position of the data of the bitmaps extension, 0 without one. */
-function extensionAt(image: Qcow2Bytes): number {
-  for (let at = image.u32(100); image.u32(at) !== 0; at += 8 + Math.ceil(image.u32(at + 4) / 8) * 8) {
-    if (image.u32(at) === 0x2385_2875) return at + 8
-  }
-  return 0
-}
+const extensionAt = (image: Qcow2Bytes): number => image.extensionAt(0x2385_2875)
 
 /** Byte position of the first directory entry. */
 function directoryAt(image: Qcow2Bytes): number {

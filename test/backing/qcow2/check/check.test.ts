@@ -86,9 +86,8 @@ describe("one defect", () => {
     ]
     for (const [index, damage] of damages.entries()) {
       const image = new Qcow2Bytes(goldenBytes("bitmap.qcow2"))
-      let extension = image.u32(100)
-      while (image.u32(extension) !== 0x2385_2875) extension += 8 + Math.ceil(image.u32(extension + 4) / 8) * 8
-      damage(image, Number(image.u64(extension + 24)), extension + 8)
+      const extension = image.extensionAt(0x2385_2875)
+      damage(image, Number(image.u64(extension + 16)), extension)
       const file = MemoryFile.of(image.bytes)
       expect(kinds(checkQcow2(file)), `damage ${index}`).toContain("bitmap")
       expect(() => openQcow2(MemoryFile.of(image.bytes)), `damage ${index}`).toThrow("bitmap")
@@ -168,7 +167,7 @@ describe("one defect", () => {
   })
 
   it("QC-CHK-06 a broken bitmap directory or table is reported", () => {
-    const directory = (image: Qcow2Bytes): number => findExtension(image, 0x2385_2875)
+    const directory = (image: Qcow2Bytes): number => image.extensionAt(0x2385_2875)
     expect(kinds(checkDamaged("bitmap.qcow2", (image) => image.setU64(directory(image) + 8, 8n)))).toContain("bitmap")
     expect(kinds(checkDamaged("bitmap.qcow2", (image) => image.setU64(directory(image) + 16, 512n)))).toContain("bitmap")
     const table = (image: Qcow2Bytes): number => Number(image.u64(Number(image.u64(directory(image) + 16))))
@@ -186,14 +185,6 @@ describe("one defect", () => {
     expect(() => checkQcow2(MemoryFile.of(image.bytes))).toThrow(/feature bit 63 at byte 72/)
   })
 })
-
-/** Byte position of an extension's data. */
-function findExtension(image: Qcow2Bytes, type: number): number {
-  for (let at = image.u32(100); image.u32(at) !== 0; at += 8 + Math.ceil(image.u32(at + 4) / 8) * 8) {
-    if (image.u32(at) === type) return at + 8
-  }
-  throw new Error("no such extension")
-}
 
 /** Counts what is read of a file. */
 class CountingFile extends MemoryFile {

@@ -19,18 +19,13 @@ const bytes = withImage(newImage({ clusterSize: CLUSTER, size: SIZE }), (disk) =
   disk.pwrite(filled(CLUSTER, 2), 0)
 })
 
-function extensionAt(image: Qcow2Bytes): number {
-  let at = image.u32(100)
-  while (image.u32(at) !== BITMAPS_EXTENSION) at += 8 + Math.ceil(image.u32(at + 4) / 8) * 8
-  return at + 8
-}
-
 /** Byte of the word that names each structure. */
-const directory = Number(bytes.u64(extensionAt(bytes) + 16))
+const extension = bytes.extensionAt(BITMAPS_EXTENSION)
+const directory = Number(bytes.u64(extension + 16))
 const table = Number(bytes.u64(directory))
 const NAMED = {
   "the L1 table": 40, "the refcount table": 48, "the snapshot table": 64, "a snapshot's L1 table": bytes.snapshotsOffset,
-  "the bitmap directory": extensionAt(bytes) + 16, "a bitmap table": directory, "bitmap data": table,
+  "the bitmap directory": extension + 16, "a bitmap table": directory, "bitmap data": table,
 } as const
 type Structure = keyof typeof NAMED
 
